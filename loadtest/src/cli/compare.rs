@@ -12,15 +12,13 @@ use anyhow::Context;
 use clap::Args;
 use evenkeel_loadtest::{
     compare::{Comparison, Plan, run},
-    demo,
     lab::Policy,
-    pace::Pace,
     replay::{Replay, Spread},
     report::{Series, table},
     workload::Workload,
 };
 
-use super::{EngineArgs, EngineSet, SloArgs, TraceArgs, above_zero, exit_code, progress_log, seconds};
+use super::{EngineArgs, EngineSet, PaceArgs, SloArgs, TraceArgs, exit_code, progress_log};
 
 #[derive(Debug, Args)]
 pub(crate) struct CompareArgs {
@@ -45,13 +43,8 @@ pub(crate) struct CompareArgs {
     /// Offered load, to which the arrival rate is scaled; at 1 the hosts are saturated
     #[arg(long, default_value_t = 0.85)]
     load: f64,
-    /// Trace seconds per wall second (default: the highest number up to 12 at which about half of the CPU stays idle)
-    #[arg(long, value_parser = above_zero)]
-    time_scale: Option<f64>,
-    /// Without --time-scale: wall seconds that the run of a policy may take; on a machine that needs longer, the
-    /// comparison does not start
-    #[arg(long, default_value = "600", value_parser = seconds, conflicts_with = "time_scale")]
-    run_max: Duration,
+    #[command(flatten)]
+    pace: PaceArgs,
     /// Tokens per SSE event
     #[arg(long, default_value_t = 8)]
     token_batch: u32,
@@ -78,10 +71,7 @@ pub(crate) async fn run_comparison(args: CompareArgs) -> anyhow::Result<ExitCode
         sidecars: args.sidecars,
         envoy_concurrency: args.envoy_concurrency,
         engine: args.engine.params(EngineSet::Demo),
-        pace: match args.time_scale {
-            Some(time_scale) => Pace::Fixed(time_scale),
-            None => Pace::Measured { scale_max: demo::SCALE_MAX, run_max: args.run_max },
-        },
+        pace: args.pace.pace(),
         may_shrink: false,
         token_batch: args.token_batch,
         load: args.load,

@@ -6,6 +6,7 @@ mod compare;
 mod demo;
 mod engine;
 mod live;
+mod pace_args;
 mod replay;
 mod simulate;
 mod slo;
@@ -27,6 +28,7 @@ use evenkeel_loadtest::{
     mock::{Fleet, FleetConfig},
     workload::{Workload, trace::TraceError},
 };
+use pace_args::PaceArgs;
 use slo_args::SloArgs;
 
 const AFTER_HELP: &str = "\

@@ -1,6 +1,6 @@
 //! The `slo` subcommand.
 
-use std::{path::PathBuf, process::ExitCode, time::Duration};
+use std::{path::PathBuf, process::ExitCode};
 
 use anyhow::Context;
 use clap::Args;
@@ -8,14 +8,13 @@ use evenkeel_loadtest::{
     compare::Plan,
     demo,
     lab::Policy,
-    pace::Pace,
     slo_load::{self, SloLoadPlan},
 };
 
 use super::{
-    SloArgs, TraceArgs, above_zero,
+    PaceArgs, SloArgs, TraceArgs,
     engine::{EngineArgs, EngineSet},
-    exit_code, progress_log, seconds,
+    exit_code, progress_log,
 };
 
 #[derive(Debug, Args)]
@@ -50,12 +49,8 @@ pub(crate) struct SloLoadArgs {
     /// Number of sidecars; gateways share them if there are fewer sidecars than gateways
     #[arg(long, default_value_t = 2)]
     sidecars: usize,
-    /// Trace seconds per wall second of real runs (default: chosen by the machine's spare CPU, up to 12)
-    #[arg(long, value_parser = above_zero)]
-    time_scale: Option<f64>,
-    /// Without --time-scale: wall seconds that a real run may take
-    #[arg(long, default_value = "600", value_parser = seconds, conflicts_with = "time_scale")]
-    run_max: Duration,
+    #[command(flatten)]
+    pace: PaceArgs,
     /// Seed of every random choice
     #[arg(long, default_value_t = 1)]
     seed: u64,
@@ -79,10 +74,7 @@ pub(crate) async fn run(args: SloLoadArgs) -> anyhow::Result<ExitCode> {
         gateways: args.gateways,
         sidecars: args.sidecars,
         engine: args.engine.params(EngineSet::LongContext),
-        pace: match args.time_scale {
-            Some(time_scale) => Pace::Fixed(time_scale),
-            None => Pace::Measured { scale_max: demo::SCALE_MAX, run_max: args.run_max },
-        },
+        pace: args.pace.pace(),
         slo: args.slo.slo(),
         slice_start: args.trace.start,
         slice_duration: args.trace.duration,

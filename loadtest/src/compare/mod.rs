@@ -293,12 +293,12 @@ impl<L: Fn(&str)> Session<L> {
             replays.insert(policy, replay);
         }
         let times = |policy| replays.get(&policy).map(Replay::first_tokens_trace_ms);
-        let least_work_to_least_request = times(Policy::EvenkeelLeastWork)
-            .zip(times(Policy::EvenkeelLeastRequest))
-            .and_then(|(work, requests)| Ratios::of(&work, &requests, setup.seed));
-        let least_work_to_ideal_work = times(Policy::EvenkeelLeastWork)
-            .zip(times(Policy::IdealWork))
-            .and_then(|(work, ideal)| Ratios::of(&work, &ideal, setup.seed));
+        let work_to = |other| {
+            let times = times(Policy::EvenkeelLeastWork).zip(times(other));
+            times.and_then(|(work, other)| Ratios::of(&work, &other, setup.seed))
+        };
+        let least_work_to_least_request = work_to(Policy::EvenkeelLeastRequest);
+        let least_work_to_ideal_work = work_to(Policy::IdealWork);
         let noise = self.noise;
         let report = Report {
             verdict,
